@@ -60,9 +60,9 @@ class Plan:
 
     size: int = 128
     patch_size: int = 8
-    pretrain_steps: int = 4000
+    pretrain_steps: int = 3200
     batch_size: int = 64
-    steps: tuple[int, int] = (900, 3000)
+    steps: tuple[int, int] = (450, 1500)
     segment_batch: int = 8
     turned: bool = False
     settings: tuple[tuple[str, Any], ...] = ()

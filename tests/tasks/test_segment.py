@@ -21,13 +21,11 @@ from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.models.segment_image import windows_of
 from paddlemae.tasks.segment import dry_run, segment
 from paddlemae.tasks.study import Study, study, table
-from paddlemae.tasks.training import segmentation_head_fit
 from paddlemae.tasks.training.evaluate_masks import WindowOptions
 from paddlemae.tasks.training.evaluate_segmenter import evaluate_segmenter
 from paddlemae.tasks.training.mask_splits import open_mask_test_part
 from paddlemae.tasks.training.patch_cache import scene_windows
 from paddlemae.tasks.training.run_start import Start
-from paddlemae.tasks.training.segmentation_head_fit import fit_segmentation_head
 from paddlemae.tasks.training.segmentation_setup import prepare
 from paddlemae.train.checkpoint_folders import find_checkpoint
 from paddlemae.train.parallel.ranks import ALONE
@@ -134,40 +132,6 @@ def test_a_head_is_trained_on_features_computed_once(recipe, pretrained, tmp_pat
     assert_same_run(tmp_path / "whole", tmp_path / "parts", least=2)
 
 
-@pytest.mark.parametrize("head", ["linear", "conv"])
-def test_training_begins_with_a_fitted_head(recipe, pretrained, tmp_path, monkeypatch, head: str) -> None:
-    monkeypatch.setattr(segmentation_head_fit, "FIT_STEPS", 40)
-    shutil.copytree(pretrained, tmp_path / "start")
-    shape = [f"head={head}", "head_width=8"] if head == "conv" else []
-    learning = [*REPEATABLE, "steps=6", "epochs=2", "warmup_epochs=1", "base_lr=3", "layer_decay=1", "evaluate_every=1"]
-    chosen = recipe(f"init={tmp_path / 'start'}", *shape, *learning, "fit_head=true")
-    result = segment(chosen, Start(tmp_path / "whole", quiet=True))
-    first = next(line for line in read_metrics(tmp_path / "whole") if "miou" in line)
-    assert first["step"] == 0 and first["miou"] > result["majority"]["miou"]
-    stopped_and_resumed(segment, chosen, tmp_path / "parts", [3], monkeypatch)
-    assert_same_run(tmp_path / "whole", tmp_path / "parts", least=2)
-
-
-def test_a_fit_takes_what_the_memory_allows_and_leaves_the_encoder(recipe, pretrained, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(segmentation_head_fit, "FIT_STEPS", 2)
-    monkeypatch.setattr(segmentation_head_fit, "MOST_BYTES", 1)
-    shutil.copytree(pretrained, tmp_path / "start")
-    chosen = recipe(f"init={tmp_path / 'start'}", "fit_head=true")
-    parts = prepare(chosen)
-    weights = {name: weight.numpy().copy() for name, weight in parts.model.named_parameters()}
-    tables = []
-    compute = segmentation_head_fit.compute_patches
-    monkeypatch.setattr(
-        segmentation_head_fit, "compute_patches", lambda *given: tables.append(compute(*given)) or tables[0]
-    )
-    fit_segmentation_head(parts, chosen, Start(tmp_path / "run", quiet=True))
-    assert tables[0].images == 1
-    changed = {name for name, weight in parts.model.named_parameters() if not np.array_equal(weight, weights[name])}
-    assert changed == {"head.classifier.weight", "head.classifier.bias"}
-    fixed = {name for name, weight in prepare(chosen).model.named_parameters() if weight.stop_gradient}
-    assert {name for name, weight in parts.model.named_parameters() if weight.stop_gradient} == fixed
-
-
 def test_images_with_rare_classes_are_repeated(recipe, tmp_path) -> None:
     data = write_pairs(tmp_path / "land", ("train", "test"), 8, classes=2)
     for number in range(6):  # of eight training images two have the second class
@@ -243,7 +207,7 @@ def test_heads_with_batch_statistics_train_and_resume(recipe, tmp_path, monkeypa
     if head == "upernet":
         data = [f"data={recipe().data}"]
         with pytest.raises(ValueError, match="has head=upernet"):
-            prepare(load_recipe("segment", None, [*data, f"init={tmp_path / 'whole'}", "fit_head=true"]))
+            prepare(load_recipe("segment", None, [*data, f"init={tmp_path / 'whole'}", "frozen=true", "cached=true"]))
 
 
 def test_a_segmenter_can_be_trained_on(trained, recipe, tmp_path, capsys) -> None:
@@ -297,7 +261,6 @@ def test_an_ignored_image_is_counted_and_gives_no_nan(scenes, recipe, tmp_path) 
     [
         (["frozen=true"], "frozen=true needs pretrained weights"),
         (["cached=true"], "cached=true needs frozen=true"),
-        (["fit_head=true"], "fit_head=true needs pretrained weights"),
         (["cache=packs"], "segment takes none"),
         (["labels=5/class"], "pixels of several classes"),
         (["class_weights=[1,2]"], "class_weights needs a weight for each of the 3 classes"),

@@ -23,7 +23,6 @@ PREDICTION_STREAM = 4
 PATH_STREAM = 5
 ERASING_STREAM = 6
 MIX_STREAM = 7
-HEAD_STREAM = 8
 
 _WORDS = 4  # of a key, each of 32 bits, and of a state, each of 64
 _SHIFT = np.uint32(16)

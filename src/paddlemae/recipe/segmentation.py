@@ -13,7 +13,6 @@ from paddlemae.recipe.settings import (
     EMA_DECAY,
     EVAL_SPLIT,
     EVALUATE_EVERY,
-    FIT_HEAD,
     FLIP,
     FLIP_VERTICAL,
     KEEP_SERIES,
@@ -142,7 +141,6 @@ class SegmentRecipe(BaseModel):
         False,
         "with `frozen=true`: compute features of each image once, in windows without augmentation; not for `upernet`",
     )
-    fit_head: bool = setting(False, FIT_HEAD)
     layer_decay: ShareOrAll = setting(0.75, LAYER_DECAY)
     ema_decay: Share | None = setting(None, EMA_DECAY)
     betas: tuple[Share, Share] = setting((0.9, 0.999), BETAS)
@@ -189,9 +187,6 @@ class SegmentRecipe(BaseModel):
             raise ValueError("frozen=true needs pretrained weights; name a run with --init, or set frozen=false")
         if self.cached and (not self.frozen or self.model.head == "upernet"):
             raise ValueError("cached=true needs frozen=true and head=linear or head=conv; leave it out, or set these")
-        if self.fit_head and (self.init == SCRATCH or self.frozen or self.model.head == "upernet"):
-            needs = "pretrained weights, frozen=false, and head=linear or head=conv"
-            raise ValueError(f"fit_head=true needs {needs}; set these, or leave it out")
         if self.cached and self.sampling:
             raise ValueError("cached=true shows each image as often; leave sampling out")
         return self

@@ -95,10 +95,6 @@ LABELS = (
     "train on this many images only: a number, a share (`10%`) or a number per class (`5/class`); as many of each class"
 )
 EVALUATE_EVERY = "epochs between evaluations"
-FIT_HEAD = (
-    "begin with a head that is fitted to the features of the pretrained encoder, and let it compete for the best "
-    "checkpoint; without, the head begins at random"
-)
 LAYER_DECAY = "factor on the learning rate from each block to the one before it"
 EMA_DECAY = (
     "evaluate and save an exponential moving average of the weights, over about 1 / (1 - `ema_decay`) steps; "
@@ -320,7 +316,11 @@ class FinetuneRecipe(BaseModel):
     trainable_blocks: NonNegativeFloat | None = setting(
         None, "fine-tune the last blocks only: 0, 0.5 (the last MLP), 1, 2, ...; null: all weights"
     )
-    fit_head: bool = setting(False, FIT_HEAD)
+    fit_head: bool = setting(
+        False,
+        "begin with a head that is fitted to the features of the pretrained encoder, and let it compete for the best "
+        "checkpoint; without, the head begins at random",
+    )
     label_smoothing: Share = setting(0.1, "share of each label that is spread over all classes")
     layer_decay: ShareOrAll = setting(0.75, LAYER_DECAY)
     ema_decay: Share | None = setting(None, EMA_DECAY)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from paddlemae.data.sources import Source
@@ -22,7 +21,6 @@ from paddlemae.tasks.training.resolve import resolve, statistics_plan
 from paddlemae.tasks.training.run_start import Start
 from paddlemae.tasks.training.scene_exhibits import show_scenes
 from paddlemae.tasks.training.segmentation import MapEvaluation
-from paddlemae.tasks.training.segmentation_head_fit import fit_segmentation_head
 from paddlemae.tasks.training.segmentation_loss import loss_function
 from paddlemae.tasks.training.segmentation_setup import build, choose_defaults, open_inputs
 from paddlemae.tasks.training.skipped_images import SkippedImages
@@ -91,7 +89,6 @@ def _segment(recipe: SegmentRecipe, start: Start, compared_run: str | None) -> d
             head=parts.description.architecture["head"],
         ),
         show=show,
-        begin=partial(fit_segmentation_head, parts, recipe, start) if recipe.fit_head and inputs.initial else None,
         shares_cpu=may_share(model),
     )
     return train_and_test(run, parts, method, compared_run)

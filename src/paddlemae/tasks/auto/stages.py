@@ -34,6 +34,7 @@ from paddlemae.tasks.models.inference import FeatureKind
 from paddlemae.tasks.models.preprocess import evaluation_view
 from paddlemae.tasks.models.read_model import read_checkpoint
 from paddlemae.tasks.plan.data_survey import survey_data
+from paddlemae.tasks.plan.finetuning_settings import TEST_SHARE
 from paddlemae.tasks.plan.plan import Plan
 from paddlemae.tasks.plan.time_split import FINETUNE_SHARE, TimeTooShort
 from paddlemae.tasks.plan.write_plan import summarize, write_plan
@@ -44,8 +45,7 @@ from paddlemae.tasks.training.run_start import stored_recipe
 
 Json = dict[str, Any]
 
-TEST_SHARE = 0.2  # of the images, where there is no test part
-MOST_TEST = 5_000  # images of that part, whose accuracy is then known to 1.4%
+MOST_TEST = 5_000  # images of a test part that is drawn, whose accuracy is then known to 1.4%
 FEATURE_SECONDS = 0.004  # of the classical features of an image, besides reading it
 NEIGHBOURS = 20
 NEARLY = 0.8  # of the time for fine-tuning, above which it is as long as the time allows

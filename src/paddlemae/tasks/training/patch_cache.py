@@ -60,21 +60,19 @@ def compute_patches(
     view: SceneView,
     batch_size: int,
     on_skip: OnSkip | None,
-    most_bytes: int | None = None,
 ) -> PatchTable:
     """Compute the features of every readable image.
 
     Args:
         view: of the training, of which the size and the short side are taken.
         on_skip: called with each image that can't be read.
-        most_bytes: of features and masks, after which the images that follow are left out; None takes all.
     Raises:
         DataFault: no image can be read.
         ValueError: the features do not fit into memory.
     """
     features: list[np.ndarray] = []
     masks: list[np.ndarray] = []
-    counts, taken = [0], 0
+    counts = [0]
     for scene in whole_scenes(source, view.channels, view.depth, on_skip=on_skip):
         windows = list(scene_windows(scene, view))
         images = np.stack([image for image, _ in windows])
@@ -84,12 +82,8 @@ def compute_patches(
                 features.append(model.patch_features(part).numpy())
         masks.append(np.stack([mask for _, mask in windows]))
         counts.append(len(windows))
-        a_window = features[-1][0].nbytes + masks[-1][0].nbytes
-        taken += len(windows) * a_window
-        if most_bytes is not None and taken >= most_bytes:
-            break
-        if most_bytes is None and len(counts) == 2:
-            _check_memory(a_window, len(windows) * len(source))
+        if len(counts) == 2:
+            _check_memory(features[-1][0].nbytes + masks[-1][0].nbytes, len(windows) * len(source))
     if not features:
         raise DataFault(f"no image of {source.name} can be read; fix or replace them; first: {source.describe(0)}")
     return PatchTable(np.concatenate(features), np.concatenate(masks), np.cumsum(counts))

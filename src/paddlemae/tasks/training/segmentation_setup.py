@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from paddlemae.data.sources import Source
 from paddlemae.data.views.scenes import SceneView
-from paddlemae.model.segmenter import Segmenter
 from paddlemae.model.shape import SegmenterShape, architecture_of, names_of, pair, split_keys
 from paddlemae.recipe import SCRATCH, Choice, SegmentRecipe, choose_for_masks
 from paddlemae.tasks.models.build import arguments_with_head, build_segmenter, describe
@@ -71,13 +70,13 @@ def build(recipe: SegmentRecipe, inputs: Inputs) -> Parts:
     if inputs.pixels:
         shares = inputs.pixels.classes * (1.0 if weights is None else weights)
     model = build_segmenter(inputs.arguments, initial, recipe.training.seed, train.classes, shares)
-    if model.taps and (recipe.cached or recipe.fit_head):
-        name = "cached" if recipe.cached else "fit_head"
-        raise ValueError(f"{name}=true needs head=linear or head=conv, and {recipe.init} has head=upernet; name one")
+    if model.taps and recipe.cached:
+        raise ValueError(f"cached=true needs head=linear or head=conv, and {recipe.init} has head=upernet; name one")
     described = saved or (initial.description if initial else None)
     statistics = (saved.mean, saved.std) if saved else statistics_of(recipe, model.config["channels"], initial)
     if recipe.frozen:
-        freeze_encoder(model)
+        for parameter in model.encoder.parameters():
+            parameter.stop_gradient = True
     model.recompute = recipe.training.recompute
     augment = recipe.augment
     view = SceneView(
@@ -99,12 +98,6 @@ def build(recipe: SegmentRecipe, inputs: Inputs) -> Parts:
         | splits.provenance,
     )
     return Parts(splits, view, model, description, _order(recipe, inputs.pixels), weights)
-
-
-def freeze_encoder(model: Segmenter) -> None:
-    """Leave the head alone to be trained."""
-    for parameter in model.encoder.parameters():
-        parameter.stop_gradient = True
 
 
 def _order(recipe: SegmentRecipe, pixels: PixelCounts | None) -> NDArray[np.int64] | None:
