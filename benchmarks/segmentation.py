@@ -170,6 +170,7 @@ class Bench:
                 seed=seed,
                 seconds=seconds,
                 turned=plan.turned,
+                short_side=dict(plan.settings).get("short_side"),
             )
             return {**found, **about}
         found = self.segmented(name, data, plan, arm, share, seed)

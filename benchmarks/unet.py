@@ -123,7 +123,7 @@ def train(
     return taken
 
 
-def evaluate(model: UNet, source: Source, channels: int, size: int) -> MapEvaluation:
+def evaluate(model: UNet, source: Source, channels: int, size: int, short_side: int | None = None) -> MapEvaluation:
     """Evaluate in windows as `paddlemae segment` does."""
     model.eval()
 
@@ -133,7 +133,9 @@ def evaluate(model: UNet, source: Source, channels: int, size: int) -> MapEvalua
 
     def answers() -> Iterator[MapAnswer]:
         for scene in whole_scenes(source, channels, default_bits(channels)):
-            yield MapAnswer(scene.index, scene.mask, windowed_logits(forward, scene.image, size))
+            scale = short_side / min(scene.mask.shape) if short_side else 1.0
+            logits = windowed_logits(forward, scene.image, size, scales=(scale,))
+            yield MapAnswer(scene.index, scene.mask, logits)
 
     return evaluation_of_maps(answers(), len(source.classes))
 
@@ -149,6 +151,7 @@ def run(
     steps: int | None = None,
     channels: int = 3,
     turned: bool = False,
+    short_side: int | None = None,
 ) -> dict[str, Any]:
     """Train one U-Net and return a row: its settings and its metrics on the test part.
 
@@ -157,6 +160,7 @@ def run(
         size: height and width of a crop and of a window, pixels, a multiple of 8.
         seconds, steps: one of them.
         turned: train on views turned by 90 degrees and mirrored both ways, for scenes without up and down.
+        short_side: of the images in training and in evaluation, pixels; None: their own.
     """
     if size % 2 ** (LEVELS - 1):
         raise ValueError(f"--size must be a multiple of {2 ** (LEVELS - 1)}; got {size}")
@@ -167,13 +171,21 @@ def run(
     recipe = load_recipe("segment", None, dict(data=data, init="scratch", labels=chosen, seed=seed, validation=0))
     splits = open_mask_splits(recipe, data)
     mean, _ = default_statistics(channels)
-    view = SceneView((size, size), channels, flip_vertical=turned, rotate=turned, photometric=0.5, fill=tuple(mean))
+    view = SceneView(
+        (size, size),
+        channels,
+        flip_vertical=turned,
+        rotate=turned,
+        photometric=0.5,
+        fill=tuple(mean),
+        short_side=short_side,
+    )
     paddle.seed(seed)
     model = UNet(channels, len(splits.train.classes), WIDTH)
     started = time.perf_counter()
     taken = train(model, splits.train, view, batch_size, seed, seconds, steps)
     trained = time.perf_counter() - started
-    evaluation = evaluate(model, splits.held_out, channels, size)
+    evaluation = evaluate(model, splits.held_out, channels, size, short_side)
     result = evaluation.result(splits.held_out.classes, "miou")
     return {
         "model": "unet",
@@ -203,6 +215,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--turned", action="store_true")
+    parser.add_argument("--short-side", type=int)
     parser.add_argument("--out", type=Path)
     given = vars(parser.parse_args())
     out = given.pop("out")

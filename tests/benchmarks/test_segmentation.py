@@ -25,7 +25,7 @@ def test_a_unet_learns(tmp_path, monkeypatch) -> None:
     row = unet.run(data, labels=None, size=16, batch_size=4, seed=0, steps=40)
     worse = unet.run(data, labels="50%", size=16, batch_size=4, seed=0, steps=1)
     assert row["miou"] > worse["miou"] and row["steps"] == 40 and worse["images"] == 4
-    timed = unet.run(data, labels=None, size=16, batch_size=4, seed=0, seconds=0.5)
+    timed = unet.run(data, labels=None, size=16, batch_size=4, seed=0, seconds=0.5, short_side=16)
     assert timed["steps"] >= 1 and timed["seconds"] < 10
 
 
