@@ -42,6 +42,14 @@ class Done(NamedTuple):
     err: str
 
 
+@pytest.fixture(scope="session", autouse=True)
+def disk_that_is_not_waited_for() -> Iterator[None]:
+    """Leave out `fsync` in this process: a power cut can't be tested, and disks take up to 10 ms for each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def paddle_as_in_a_new_process() -> None:
     """Begin each test with Paddle as a user's program has it, whatever the tests before have set."""

@@ -218,23 +218,37 @@ def parse_yaml(text: str) -> Any:
     """
     import yaml
 
+    class ShallowLoader(yaml.SafeLoader):
+        """Stops at the first level that is too deep: PyYAML's time grows with the square of the depth."""
+
+        depth = 0
+
+        def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+            self.depth += 1
+            _check_depth(self.depth)
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
     try:
-        loader = yaml.SafeLoader(text)
+        loader = ShallowLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
         _nodes_of(node, {}, 1)
         return loader.construct_document(node)
-    except RecursionError:
-        raise ValueError(f"it is nested deeper than {MAX_YAML_DEPTH} levels") from None
     except (yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as fault:
         raise ValueError(" ".join(str(fault).split())) from fault  # of a tag whose value makes no sense, too
 
 
-def _nodes_of(node: yaml.Node, counts: dict[int, int | None], depth: int) -> int:
-    """Return how many nodes a node consists of, its aliases expanded; `counts` caches the nodes already seen."""
+def _check_depth(depth: int) -> None:
     if depth > MAX_YAML_DEPTH:
         raise ValueError(f"it is nested deeper than {MAX_YAML_DEPTH} levels")
+
+
+def _nodes_of(node: yaml.Node, counts: dict[int, int | None], depth: int) -> int:
+    """Return how many nodes a node consists of, its aliases expanded; `counts` caches the nodes already seen."""
+    _check_depth(depth)
     if id(node) in counts:
         count = counts[id(node)]
         if count is None:
