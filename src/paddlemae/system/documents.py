@@ -246,21 +246,28 @@ def _check_depth(depth: int) -> None:
         raise ValueError(f"it is nested deeper than {MAX_YAML_DEPTH} levels")
 
 
-def _nodes_of(node: yaml.Node, counts: dict[int, int | None], depth: int) -> int:
-    """Return how many nodes a node consists of, its aliases expanded; `counts` caches the nodes already seen."""
+def _nodes_of(node: yaml.Node, sizes: dict[int, tuple[int, int] | None], depth: int) -> tuple[int, int]:
+    """Return how many nodes a node consists of and how many levels, its aliases expanded.
+
+    Args:
+        sizes: of nodes seen before; None while one is looked at.
+        depth: levels above the node and its own.
+    """
     _check_depth(depth)
-    if id(node) in counts:
-        count = counts[id(node)]
-        if count is None:
+    if id(node) in sizes:
+        size = sizes[id(node)]
+        if size is None:
             raise ValueError("it holds itself")
-        return count
-    counts[id(node)] = None
+        _check_depth(depth + size[1] - 1)
+        return size
+    sizes[id(node)] = None
     pieces: list[Any] = node.value if isinstance(node.value, list) else []
     inner = (each for piece in pieces for each in (piece if isinstance(piece, tuple) else (piece,)))
-    count = 1
+    count, levels = 1, 0
     for each in inner:
-        count += _nodes_of(each, counts, depth + 1)
+        nodes, below = _nodes_of(each, sizes, depth + 1)
+        count, levels = count + nodes, max(levels, below)
         if count > MAX_YAML_NODES:
             raise ValueError(f"it has more than {MAX_YAML_NODES:,} values, its aliases written out")
-    counts[id(node)] = count
-    return count
+    sizes[id(node)] = count, levels + 1
+    return count, levels + 1
