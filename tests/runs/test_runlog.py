@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,9 @@ def test_the_environment_has_versions_and_no_secrets(run, monkeypatch) -> None:
     assert content["command"] == ["paddlemae", "pretrain", "digits"]
     assert {"paddlemae", "numpy", "safetensors"} <= set(content["packages"]) and content["python"]
     assert "hush-hush" not in text and "somewhere" not in text
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/paddlemae", "/src/paddlemae/__main__.py"])
+def test_a_command_can_be_typed_again(monkeypatch, program: str) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "knn", "runs/a"])
+    assert runlog.command_line() == ["paddlemae", "knn", "runs/a"]

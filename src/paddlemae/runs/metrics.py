@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,11 @@ class Metrics:
     def text(self, result: Mapping[str, Any], digits: int = 2) -> str:
         """Return the metrics that a result has, in percent: "accuracy 81.50%, top-5 99.00%"."""
         return ", ".join(f"{name} {result[key]:.{digits}%}" for key, name in self.titles.items() if key in result)
+
+
+def share_error(share: float, images: int) -> float:
+    """Return the standard error of a share of images, sqrt(share (1 - share) / images)."""
+    return math.sqrt(max(0.0, share * (1 - share)) / images)
 
 
 CLASSIFICATION = Metrics(

@@ -225,8 +225,9 @@ def is_finished(folder: Path) -> bool:
 
 
 def command_line() -> list[str]:
-    """Return the command line of this process, the program's name first."""
-    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+    """Return the command line of this process, the program's name first; `python -m paddlemae` is `paddlemae`."""
+    name = Path(sys.argv[0]).name
+    return ["paddlemae" if name == "__main__.py" else name, *sys.argv[1:]]
 
 
 def utc_now() -> str:

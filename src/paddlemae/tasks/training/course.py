@@ -29,6 +29,9 @@ class Evaluation(Protocol):
     def metrics(self) -> dict[str, float]:
         """Return the metrics and the loss, as in `metrics.jsonl`."""
 
+    def standard_error(self, metric: str) -> float:
+        """Return how far a metric may be off because there are no more images; 0 where that is not estimated."""
+
     def describe(self, description: Description) -> Description:
         """Return a model's description with what these answers add to it."""
 
@@ -46,7 +49,7 @@ class Course:
     Attributes:
         task: the command that runs it.
         num_images: images of an epoch.
-        evaluate: called every `evaluate_every` epochs and at the end; a new highest `primary` metric moves `best`.
+        evaluate: called every `evaluate_every` epochs and at the end.
         primary: the key of the metric that chooses the best checkpoint.
     """
 

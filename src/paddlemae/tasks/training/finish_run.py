@@ -113,7 +113,7 @@ def _result_text(result: Mapping[str, Any], splits: LabelledSplits, step: int) -
     chosen, best = f"after the last step ({step})", f"best_{splits.primary}"
     if splits.validation is not None:
         chosen = (
-            f"of step {step}, the best of {len(splits.validation)} validation images "
+            f"of step {step}, chosen on {len(splits.validation)} validation images "
             f"({title_of(splits.primary)} {result[best]:.2%})"
         )
     head = f"test part, {result['eval_images']} images of {splits.held_out.name}, with the weights {chosen}:"

@@ -206,17 +206,29 @@ class SaveWhenDue:
         metrics = self.last.metrics
         self.saver.description = self.last.describe(self.saver.description)
         self.record(state.step, self.course.epoch(state.step), state.seconds, **metrics)
-        if not _is_better(metrics, state.best, self.course.primary):
+        best = next_best(state.best, self.course.primary, self.last)
+        if best is None:
             return False
-        state.best = {key: metrics[key] for key in (self.course.primary, "eval_loss")} | {"step": state.step}
+        state.best = best | {"step": state.step}
         return True
 
 
-def _is_better(metrics: Mapping[str, float], best: Mapping[str, float], primary: str) -> bool:
-    """Return whether metrics are better than the best so far; of equal ones that of the lower loss is."""
-    if metrics[primary] != best.get(primary, -math.inf):
-        return metrics[primary] > best.get(primary, -math.inf)
-    return metrics["eval_loss"] < best.get("eval_loss", -math.inf)
+def next_best(best: Mapping[str, float], primary: str, evaluation: Evaluation) -> dict[str, float] | None:
+    """Return what is known of the best checkpoint where the one that was just evaluated is it; else None.
+
+    A few validation images tell checkpoints apart only roughly, and the highest of many evaluations is partly luck. So
+    a later checkpoint counts unless it is worse than an earlier one by more than that one's standard error: the
+    learning rate falls, so the end is where the weights are usually best.
+
+    Args:
+        best: of the checkpoints before; empty for the first one.
+        primary: the key of the metric that decides.
+    """
+    value = evaluation.metrics[primary]
+    least = best.get("least", best.get(primary, -math.inf))  # runs of earlier versions have no "least"
+    if not value >= least:
+        return None
+    return {primary: value, "least": max(least, value - evaluation.standard_error(primary))}
 
 
 def _end_early(start: Start, course: Course, state: TrainState, stop: Stop) -> NoReturn:
