@@ -7,14 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-import typer
 
-from paddlemae.cli import app
+from tests.support.command_line import commands
 from tests.support.pages import PAGES, README, blocks, links, name, prose, rows, yaml_name
 from tests.support.paths import ROOT
 
 # of each command, those below it
-COMMANDS = {one: set(getattr(what, "commands", ())) for one, what in typer.main.get_command(app.app).commands.items()}
+COMMANDS = {one: set(getattr(what, "commands", ())) for one, what in commands().items()}
 PROGRAMS = ("paddlemae", "make", "pip", "python", "python3", "bash", "sh", "srun", "ssh", "git", "apt-get")
 
 

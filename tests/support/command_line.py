@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import shlex
 
 import typer
@@ -11,9 +10,8 @@ from paddlemae.cli import app, training
 from paddlemae.recipe import load_recipe, parse_overrides
 
 
-@functools.cache
 def commands() -> dict:
-    return typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
+    return app.command_line().commands  # type: ignore[attr-defined]
 
 
 def parsed(command: str) -> typer.Context:

@@ -32,11 +32,13 @@ class Metrics:
         titles: key in files and in Python -> name in text. Every result of this kind has the first metric. It is the
             primary one, which chooses the best checkpoint and compares runs, unless a result names another.
         errors: keys of metrics of which less is better; they are never primary.
+        of_pixels: whether they count pixels, of which a few images have many, rather than images.
     """
 
     name: str
     titles: Mapping[str, str]
     errors: tuple[str, ...] = ()
+    of_pixels: bool = False
 
     @property
     def primary(self) -> str:
@@ -52,10 +54,9 @@ class Metrics:
         """Return the metrics that a result has, in percent: "accuracy 81.50%, top-5 99.00%"."""
         return ", ".join(f"{name} {result[key]:.{digits}%}" for key, name in self.titles.items() if key in result)
 
-
-def share_error(share: float, images: int) -> float:
-    """Return the standard error of a share of images, sqrt(share (1 - share) / images)."""
-    return math.sqrt(max(0.0, share * (1 - share)) / images)
+    def standard_error(self, value: float, images: int) -> float:
+        """Return how far a metric of some images may be off, as if it were a share of them; 0, unknown, of pixels."""
+        return 0.0 if self.of_pixels else math.sqrt(max(0.0, value * (1 - value)) / images)
 
 
 CLASSIFICATION = Metrics(
@@ -90,6 +91,7 @@ SEGMENTATION = Metrics(
         "pixel_accuracy": "pixel accuracy",
         "image_miou": "mean IoU of an image",
     },
+    of_pixels=True,
 )
 ALL_METRICS = (CLASSIFICATION, MULTI_LABEL, SEGMENTATION)
 MOST_UNBALANCED = 1.5  # largest class / smallest class, up to which accuracy is the primary metric

@@ -79,7 +79,7 @@ class TrainState:
     Attributes:
         model, optimizer: as they are after `step` optimizer steps.
         step: optimizer steps behind it, dropped ones included.
-        best: best value so far of the task's metric, and its step.
+        best: of the checkpoint that counts so far: the task's metric, its step, and how low a later one's may be.
         skipped: images left out so far because they could not be read.
         seconds: training time so far, earlier sessions included.
         scaler: float16's loss scaling, as `GradScaler.state_dict` gives it; empty in other precisions.

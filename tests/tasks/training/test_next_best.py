@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from paddlemae.runs.class_metrics import Answers
-from paddlemae.runs.metrics import share_error
+from paddlemae.runs.metrics import CLASSIFICATION, SEGMENTATION, Metrics
 from paddlemae.tasks.training.classification import Evaluation
 from paddlemae.tasks.training.run_training import next_best
 
@@ -17,13 +17,11 @@ class Measured:
 
     value: float
     images: int
+    kind: Metrics = CLASSIFICATION
 
     @property
     def metrics(self) -> dict[str, float]:
         return {"top1": self.value}
-
-    def standard_error(self, metric: str) -> float:
-        return share_error(self.metrics[metric], self.images)
 
 
 def chosen(values: list[float], images: int) -> int:
@@ -63,4 +61,10 @@ def test_the_standard_error_is_that_of_images_drawn_again() -> None:
     predicted = np.where(rng.random(200) < 0.7, labels, 1 - labels)
     evaluation = Evaluation(Answers(2, labels, predicted), 1.0)
     drawn = [(labels == predicted)[rng.integers(0, 200, 200)].mean() for _ in range(4000)]
-    assert evaluation.standard_error("top1") == pytest.approx(np.std(drawn), rel=0.1)
+    found = evaluation.kind.standard_error(evaluation.metrics["top1"], evaluation.images)
+    assert found == pytest.approx(np.std(drawn), rel=0.1)
+
+
+def test_segmenters_keep_the_highest() -> None:
+    best = next_best({}, "top1", Measured(0.5, 4, SEGMENTATION))
+    assert best is not None and next_best(best, "top1", Measured(0.49, 4, SEGMENTATION)) is None

@@ -22,7 +22,7 @@ from paddlemae.runs.class_metrics import MOST_PROBABILITIES, TOP, Answers, metri
 from paddlemae.runs.class_results import class_result
 from paddlemae.runs.confusion import Confusion
 from paddlemae.runs.figures import draw_confusion
-from paddlemae.runs.metrics import CLASSIFICATION, Metrics, share_error
+from paddlemae.runs.metrics import CLASSIFICATION, Metrics
 from paddlemae.runs.runlog import FIGURES
 from paddlemae.tasks.training.exhibits import Mistake, show_mistakes
 from paddlemae.tasks.training.optional_output import optional
@@ -70,10 +70,6 @@ class Evaluation:
     def intervals(self) -> Intervals:
         """Return the bootstrap intervals of the metrics."""
         return bootstrap(self.answers, metrics_of_answers(self.answers))
-
-    def standard_error(self, metric: str) -> float:
-        """Return the standard error of a metric, as if it were a share of the images."""
-        return share_error(self.metrics[metric], self.images)
 
     def describe(self, description: Description) -> Description:
         """Return a model's description as it is."""

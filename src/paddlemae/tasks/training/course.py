@@ -29,9 +29,6 @@ class Evaluation(Protocol):
     def metrics(self) -> dict[str, float]:
         """Return the metrics and the loss, as in `metrics.jsonl`."""
 
-    def standard_error(self, metric: str) -> float:
-        """Return how far a metric may be off because there are no more images; 0 where that is not estimated."""
-
     def describe(self, description: Description) -> Description:
         """Return a model's description with what these answers add to it."""
 

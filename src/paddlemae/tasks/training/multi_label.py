@@ -16,7 +16,7 @@ from paddlemae.data.disk.errors import DataFault
 from paddlemae.data.sources import Source
 from paddlemae.data.views.augment import View
 from paddlemae.runs.figures import draw_bars
-from paddlemae.runs.metrics import MULTI_LABEL, Metrics, share_error
+from paddlemae.runs.metrics import MULTI_LABEL, Metrics
 from paddlemae.runs.multi_label_metrics import MultiLabelAnswers, choose_thresholds, class_rankings, multi_label_metrics
 from paddlemae.runs.multi_label_results import multi_label_result
 from paddlemae.runs.runlog import FIGURES
@@ -55,10 +55,6 @@ class MultiLabelEvaluation:
         """Return the same with the thresholds that suit these images best, of a validation part."""
         thresholds = np.array(choose_thresholds(self.answers.labels, self.answers.probabilities))
         return replace(self, answers=replace(self.answers, thresholds=thresholds))
-
-    def standard_error(self, metric: str) -> float:
-        """Return the standard error of a metric, as if it were a share of the images."""
-        return share_error(self.metrics[metric], self.images)
 
     def describe(self, description: Description) -> Description:
         """Return a model's description with the thresholds of these answers."""

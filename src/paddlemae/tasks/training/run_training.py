@@ -228,7 +228,8 @@ def next_best(best: Mapping[str, float], primary: str, evaluation: Evaluation) -
     least = best.get("least", best.get(primary, -math.inf))  # runs of earlier versions have no "least"
     if not value >= least:
         return None
-    return {primary: value, "least": max(least, value - evaluation.standard_error(primary))}
+    error = evaluation.kind.standard_error(value, evaluation.images)
+    return {primary: value, "least": max(least, value - error)}
 
 
 def _end_early(start: Start, course: Course, state: TrainState, stop: Stop) -> NoReturn:

@@ -63,10 +63,6 @@ class MapEvaluation:
         order = np.argsort(self.answers.image_miou, kind="stable")[:most]
         return self.answers.indices[order]
 
-    def standard_error(self, metric: str) -> float:
-        """Return 0: few images have many pixels, and how far they tell checkpoints apart is not estimated."""
-        return 0.0
-
     def describe(self, description: Description) -> Description:
         """Return a model's description as it is."""
         return description
