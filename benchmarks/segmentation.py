@@ -8,7 +8,7 @@ For each set: one pretraining on its training images, whose masks are not read; 
 each seed, five trainings:
     pretrained, scratch             from it and from random weights, with the same schedule
     pretrained-long, scratch-long   the same with `LONGER` times as many steps
-    unet                            a U-Net, for as long as pretraining and fine-tuning took together
+    unet                            a U-Net in PyTorch, for as long as pretraining and fine-tuning took together
 `OUT/rows.jsonl` gets a line after each of them; the same command resumes, and trains what is missing. Results are of
 the test part, with the weights after the last step.
 """
@@ -25,7 +25,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks import unet
 from paddlemae.engine import device
 from paddlemae.recipe import SCRATCH, load_recipe
 from paddlemae.runs.runlog import RESULT_FILE
@@ -156,6 +155,8 @@ class Bench:
         about = {"set": name, "masks": share, "arm": arm, "seed": seed}
         _, before = self.pretrained(name, data, plan)
         if arm == "unet":
+            from benchmarks import unet  # needs PyTorch
+
             kin = [
                 row for row in self.rows() if (row["set"], row["masks"]) == (name, share) and row["arm"] in PRETRAINED
             ]
