@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -10,13 +11,15 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from paddlemae.cli import app
 from paddlemae.engine.host import STRIDE_FLAG
+from paddlemae.runs import figures
 from paddlemae.system.signals import SIGNAL_NAMES
 from paddlemae.tasks.training import memory_trial
 
@@ -43,11 +46,41 @@ class Done(NamedTuple):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def hangup_that_ends_a_process() -> None:
+    """Let SIGHUP do what it does by default: under `nohup` processes that tests start would ignore it, too."""
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def disk_that_is_not_waited_for() -> Iterator[None]:
     """Leave out `fsync` in this process: a power cut can't be tested, and disks take up to 10 ms for each."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures_that_are_not_rendered() -> Iterator[Callable[..., None]]:
+    """Write an empty picture for each PNG figure: to render them takes most of the time of a training of few steps."""
+    empty, render = io.BytesIO(), figures._save
+    Image.new("RGB", (640, 480), "white").save(empty, "PNG")
+
+    def save(figure, path: Path | BinaryIO, *, tight: bool = False) -> None:
+        if not isinstance(path, Path) or path.suffix.lower() != ".png":
+            return render(figure, path, tight=tight)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figures.replace_bytes(path, empty.getbuffer())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_save", save)
+        yield render
+
+
+@pytest.fixture
+def rendered_figures(figures_that_are_not_rendered, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Render figures, for tests that look at them."""
+    monkeypatch.setattr(figures, "_save", figures_that_are_not_rendered)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +103,7 @@ def bfloat16_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
-    """A command that was preempted ignores schedulers until its process ends, which here goes on."""
+    """Restore what a test left: a command that was preempted ignores schedulers until its process ends."""
     names = [name for name in SIGNAL_NAMES if hasattr(signal, name)]
     before = {name: signal.getsignal(getattr(signal, name)) for name in names}
     yield

@@ -124,6 +124,7 @@ def test_a_bare_resume_takes_the_runs_own_recipe(pretrain, paddlemae, tmp_path, 
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_masks_and_plain_pictures_are_options(paddlemae, pretrained, photos, tmp_path) -> None:
     (tmp_path / "mask.txt").write_text("1 0\n0 1\n")
     pictures = []

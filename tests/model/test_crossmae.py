@@ -537,6 +537,7 @@ def test_features_are_the_encoders_last_map_normalised_plainly() -> None:
     assert_close(features(model, images()), wanted)
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_the_commands_take_it(paddlemae, tmp_path, tiny, photos, colours, encoder) -> None:
     run, picture = tmp_path / "run", tmp_path / "picture.png"
     small = [*tiny, "image_size=16", "decoder_depth=2", "accumulation_steps=1", "epochs=4", "warmup_epochs=1"]

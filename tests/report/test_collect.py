@@ -371,6 +371,17 @@ def test_runs_are_compared_by_what_differs(run: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_a_model_is_not_compared_with_itself(run: Path, tmp_path: Path) -> None:
+    segmenter = make_run(tmp_path / "segmenter")
+    log_result(segmenter, [tuned(0.5)])
+    log_result(run, [tuned(0.5, run="../segmenter")])
+    (row,) = collect([run, segmenter])["comparison"]["results"]
+    assert row["top1"] == [0.5, 0.5] and row["difference"] is None
+    log_result(segmenter, [tuned(0.75)])
+    (row,) = collect([run, segmenter])["comparison"]["results"]
+    assert row["difference"] == 0.25
+
+
 def test_no_run_is_refused() -> None:
     with pytest.raises(ValueError, match="name at least one run folder"):
         collect([])

@@ -11,6 +11,8 @@ from PIL import Image
 from paddlemae.runs.confusion import Confusion, read_confusion
 from paddlemae.runs.figures import draw_confusion, draw_curves, draw_reconstructions
 
+pytestmark = pytest.mark.usefixtures("rendered_figures")
+
 
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:

@@ -3,15 +3,18 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from paddlemae.recipe import load_recipe
 from paddlemae.runs.runlog import read_metrics
 from paddlemae.tasks.finetune import finetune
 from paddlemae.tasks.pretrain import pretrain
 from paddlemae.tasks.training.run_start import Start
+from tests.support.few_digits import use_few_digits
 
 ALWAYS = ["threads=1", "workers=0", "seed=0", "log_every=1", "checkpoint_every=1000"]
-PRETRAIN = ["steps=100", "warmup_epochs=0.1"]
-FINETUNE = ["init=scratch", "labels=100", "steps=50", "warmup_epochs=5", "evaluate_every=1000"]
+PRETRAIN = ["steps=40", "batch_size=16", "warmup_epochs=0.05"]
+FINETUNE = ["init=scratch", "labels=20", "steps=30", "batch_size=20", "warmup_epochs=2", "evaluate_every=1000"]
 CURVES = {
     "mae": ("pretrain", PRETRAIN),
     "crossmae": ("pretrain", [*PRETRAIN, "decoder=cross", "decoder_depth=2", "prediction_ratio=0.25"]),
@@ -23,7 +26,9 @@ def curve(name: str, out: Path) -> list[float]:
     """Train as `CURVES` says and return the loss of each step."""
     task, settings = CURVES[name]
     recipe = load_recipe(task, "digits", [*settings, *ALWAYS])
-    (pretrain if task == "pretrain" else finetune)(recipe, Start(out, quiet=True))
+    with pytest.MonkeyPatch.context() as patch:
+        use_few_digits(patch)  # to test on
+        (pretrain if task == "pretrain" else finetune)(recipe, Start(out, quiet=True))
     return [line["loss"] for line in read_metrics(out) if "loss" in line]
 
 

@@ -33,6 +33,7 @@ def plan_of(run: str, key: str, values: tuple, **changes) -> Study:
     )
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_every_start_value_and_seed_is_run_once(run: str, tmp_path: Path, monkeypatch, capsys) -> None:
     plan = plan_of(run, "labels", ("20", "50"), scratch=True)
     result = study(plan, tmp_path / "study", finetune)

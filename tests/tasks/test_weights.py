@@ -112,6 +112,7 @@ def test_the_key_in_the_file_is_found_or_named(key: str | None, tmp_path: Path) 
     assert inspect(path, reading(CASES[MAE], key=key))["key"] == (key or "model")
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_weights_stand_wherever_a_run_does(tmp_path: Path, monkeypatch, capsys) -> None:
     """A folder of transformers' as it is, since it needs no options."""
     mae = written(CASES["transformers: ViTMAEForPreTraining"], tmp_path / "mae")

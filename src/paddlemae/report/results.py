@@ -114,6 +114,7 @@ def _cell(results: Sequence[Json], metric: str) -> Json:
         "command": shlex.join(last.get("command", [])),
         "at": last.get("at"),
         "commit": last.get("commit"),
+        "is_other_run": last.get("run") is not None,  # of a model that started from this run
     }
 
 
@@ -158,24 +159,35 @@ def kind_of(row: Json) -> str:
 def compared_rows(runs: Sequence[Json]) -> Iterator[Json]:
     """Yield results of the same kind of several runs as one row, of each run's newest checkpoint that has them.
 
-    The rows of naming the commonest class come last; they have no start.
+    The rows of naming the commonest class come last; they have no start. The difference is the last run's to the first
+    one's; None where one of them lacks the result, or both hold the same one.
     """
     found: dict[tuple[str, str, str, str], list[float | None]] = {}
+    cells: dict[tuple[str, str, str, str], dict[int, Json]] = {}
     for place, run in enumerate(runs):
         for row in run["results"]:
             for start, cell in row["starts"].items():
                 key = row["title"], row["detail"], start, row["metric"]
                 found.setdefault(key, [None] * len(runs))[place] = cell["mean"]
+                cells.setdefault(key, {})[place] = cell
     for place, run in enumerate(runs):
         for one in majorities(run["results"]):
             key = majority_title(one), one["detail"], "", one["metric"]
             found[key] = found.pop(key, [None] * len(runs))
             found[key][place] = one["value"]
-    for (title, detail, start, metric), values in found.items():
-        first, last = values[0], values[-1]
-        difference = last - first if start and first is not None and last is not None else None
+    for key, values in found.items():
+        title, detail, start, metric = key
+        first, last = (cells.get(key, {}).get(place) for place in (0, len(runs) - 1))
+        difference = last["mean"] - first["mean"] if first and last and not _same_result(first, last) else None
         row = {"title": title, "detail": detail, "start": start, "metric": metric}
         yield {**row, metric: values, "difference": difference}
+
+
+def _same_result(one: Json, other: Json) -> bool:
+    """Return whether two cells hold one result: a run's own, and its copy in the run that it started from."""
+    return one["is_other_run"] != other["is_other_run"] and all(
+        one[name] == other[name] for name in ("mean", "command")
+    )
 
 
 def majority_title(majority: Json) -> str:

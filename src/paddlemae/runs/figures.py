@@ -23,6 +23,7 @@ NAMED_CLASSES = 40  # of a confusion matrix; above it names would overlap
 MOST_CELLS = 1000  # of a confusion matrix's side: half of its pixels
 LONGEST_NAME, LONGEST_TITLE, LONGEST_CAPTION = 32, 100, 500  # columns in a picture
 POINT = 1 / 72  # inches
+PIXELS_PER_INCH = 160
 INK, FAINT, ACCENT = "#1d2733", "#8a94a0", "#c2410c"
 
 
@@ -44,23 +45,22 @@ def _use_own_style(draw: Callable[Given, None]) -> Callable[Given, None]:
     return drawn
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float, names: Lettering) -> Figure:
+    """Return an empty figure, of inches, whose texts are drawn as they are, a `$` too, in the fonts of some names."""
+    import matplotlib
+
     # the object interface: pyplot would keep every figure, and pick a window system
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=160, facecolor="white")
+    matplotlib.rcParams.update({"text.parse_math": False, "font.family": names.families})
+    figure = Figure(figsize=(width, height), dpi=PIXELS_PER_INCH, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: Path | BinaryIO, names: Lettering, *, tight: bool = False) -> None:
-    """Write a figure with every text as it is, a `$` too; `tight` moves the axes so that their labels fit."""
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-        text.set_fontfamily(names.families)
+def _save(figure: Figure, path: Path | BinaryIO, *, tight: bool = False) -> None:
+    """Write a figure; `tight` moves the axes so that their labels fit."""
     if tight:
         figure.tight_layout()
     if not isinstance(path, Path):
@@ -97,7 +97,7 @@ def draw_reconstructions(
     letters = choose_fonts([*columns, *names, caption])
     caption = "\n".join(textwrap.wrap(letters(caption, LONGEST_CAPTION), int(total_width * 23)))
     total_height = rows * cell_height + top + 0.25 + 0.13 * (caption.count("\n") + 1)
-    figure = _figure(total_width, total_height)
+    figure = _figure(total_width, total_height, letters)
     sheet = _sheet(figure)
     for image in range(images):
         strip, row = divmod(image, rows)
@@ -114,7 +114,7 @@ def draw_reconstructions(
                 place = (left + 0.02 * cell, bottom + 0.03 * cell_height)
                 sheet.text(*place, letters(names[image], LONGEST_NAME), fontsize=3.5, color="white", bbox=style)
     sheet.text(0.01 * total_width, 0.06, caption, fontsize=6, color=INK, va="bottom")
-    _save(figure, path, letters)
+    _save(figure, path)
 
 
 def _sheet(figure: Figure) -> Axes:
@@ -161,7 +161,7 @@ def draw_neighbours(
     letters = choose_fonts([*names, *(title for row in titles for title in row), caption])
     caption = "\n".join(textwrap.wrap(letters(caption, LONGEST_CAPTION), int(total_width * 20)))
     total_height = len(rows) * cell_height + 0.2 + 0.13 * (caption.count("\n") + 1)
-    figure = _figure(total_width, total_height)
+    figure = _figure(total_width, total_height, letters)
     sheet = _sheet(figure)
     for row, (pictures, name, above) in enumerate(zip(rows, names, titles)):
         for column, (pixels_HWC, text) in enumerate(zip(pictures, [name, *above])):
@@ -171,7 +171,7 @@ def draw_neighbours(
             place = (left + 0.97 * cell / 2, bottom + 0.97 * picture_height + 2 * POINT)
             sheet.text(*place, letters(text, 24), fontsize=5, color=ACCENT if column == 0 else INK, ha="center")
     sheet.text(0.01 * total_width, 0.06, caption, fontsize=5, color=INK, va="bottom")
-    _save(figure, path, letters)
+    _save(figure, path)
 
 
 def overlay_heat(picture_HWC: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -200,7 +200,7 @@ def draw_confusion(path: Path, confusion: Confusion, classes: Sequence[str], tit
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     letters = choose_fonts([*(classes if size <= NAMED_CLASSES else ()), title])
     side = min(14.0, max(4.5, 0.42 * size + 2))
-    figure = _figure(side, side)
+    figure = _figure(side, side, letters)
     axes = figure.add_subplot()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     if size <= NAMED_CLASSES:
@@ -219,7 +219,7 @@ def draw_confusion(path: Path, confusion: Confusion, classes: Sequence[str], tit
     axes.set_ylabel(f"true{together}", color=INK)
     lines = textwrap.wrap(letters(title, LONGEST_TITLE), int(side * 12))  # over the whole figure, names included
     figure.suptitle("\n".join(lines), fontsize=9, color=INK)
-    _save(figure, path, letters, tight=True)
+    _save(figure, path, tight=True)
 
 
 @_use_own_style
@@ -227,7 +227,7 @@ def draw_bars(path: Path, names: Sequence[str], values: Sequence[float], label: 
     """Draw a share in 0..1 for each name as a horizontal bar; names are left out where they are too many."""
     size = len(names)
     letters = choose_fonts([*(names if size <= NAMED_CLASSES else ()), title])
-    figure = _figure(7.0, min(14.0, max(2.5, 0.22 * size + 1.2)))
+    figure = _figure(7.0, min(14.0, max(2.5, 0.22 * size + 1.2)), letters)
     axes = figure.add_subplot()
     axes.barh(range(size), values, color=ACCENT)
     axes.set_xlim(0, 1)
@@ -238,7 +238,7 @@ def draw_bars(path: Path, names: Sequence[str], values: Sequence[float], label: 
         axes.set_yticks([])
     axes.set_xlabel(label, color=INK)
     figure.suptitle("\n".join(textwrap.wrap(letters(title, LONGEST_TITLE), 84)), fontsize=9, color=INK)
-    _save(figure, path, letters, tight=True)
+    _save(figure, path, tight=True)
 
 
 @_use_own_style
@@ -249,8 +249,8 @@ def draw_curves(path: Path, lines: Sequence[dict[str, Any]], names: Sequence[str
         return
     width, height = 6.0, 2.2  # inches, of a panel; its margins hold eight digits and every label
     left, right, bottom, top = 0.8, 0.15, 0.42, 0.26
-    figure = _figure(width, height * len(present))
     letters = choose_fonts([*present, title])
+    figure = _figure(width, height * len(present), letters)
     size = (1 - (left + right) / width, (1 - (bottom + top) / height) / len(present))
     for panel, name in enumerate(present):
         axes = figure.add_axes((left / width, 1 - (panel + 1 - bottom / height) / len(present), *size))
@@ -263,7 +263,7 @@ def draw_curves(path: Path, lines: Sequence[dict[str, Any]], names: Sequence[str
         if panel == 0:
             axes.set_title(letters(title, LONGEST_TITLE), fontsize=9, color=INK)
     axes.set_xlabel("step", fontsize=8, color=INK)
-    _save(figure, path, letters)
+    _save(figure, path)
 
 
 @_use_own_style
@@ -272,8 +272,8 @@ def draw_study(path: Path, key: str, measures: Mapping[str, Mapping[str, Sequenc
 
     `measures` maps start -> value of the setting -> the measure of each seed.
     """
-    figure = _figure(5, 3.2)
     letters = choose_fonts([key, title, *measures, *(value for by_value in measures.values() for value in by_value)])
+    figure = _figure(5, 3.2, letters)
     axes = figure.add_subplot()
     for (name, by_value), colour in zip(measures.items(), (ACCENT, FAINT)):
         means = [100 * float(np.mean(values)) for values in by_value.values()]
@@ -297,7 +297,7 @@ def draw_study(path: Path, key: str, measures: Mapping[str, Mapping[str, Sequenc
     axes.grid(color="#e5e7eb", linewidth=0.6)
     axes.tick_params(labelsize=7, colors=FAINT)
     axes.legend(fontsize=7, frameon=False)
-    _save(figure, path, letters, tight=True)
+    _save(figure, path, tight=True)
 
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
