@@ -16,19 +16,21 @@ demo: $(VENV)/installed ## Pretrain, reconstruct, compare and fine-tune on the e
 # The tests start a hundred processes, which would all compile the package where Python is kept from storing bytecode.
 test slow parity: export PYTHONDONTWRITEBYTECODE :=
 
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+
 test: $(VENV)/installed ## Run the tests (no PyTorch)
-	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not parity and not browser"
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not parity and not browser"
 
 slow: $(VENV)/installed ## Run the tests that take minutes: several processes, killed and resumed (10 minutes)
 	$(VENV)/bin/python -m pytest -m slow
 
 browser: $(VENV)/installed ## Open the report and the site in headless Chromium (the system's)
 	@command -v chromium chromium-browser google-chrome >/dev/null || { echo "no Chromium found: apt-get install chromium" >&2; exit 1; }
-	$(VENV)/bin/python -m pytest -m browser
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m browser
 
 parity: $(PARITY)/installed ## Compare with PyTorch (installs it: 2 GB on disk)
 	$(PARITY)/bin/python -c "import torch, transformers" # without them pytest would skip, and pass
-	$(PARITY)/bin/python -m pytest -m parity
+	$(PARITY)/bin/python -m pytest $(PARALLEL) -m parity
 
 bench: $(PARITY)/installed ## Measure speed and memory, compared with PyTorch (about an hour; QUICK=1: 15 minutes)
 	$(PARITY)/bin/python -m benchmarks.run $(if $(QUICK),--quick) $(BENCH)

@@ -176,7 +176,7 @@ class Bench:
             return {**found, **about}
         found = self.segmented(name, data, plan, arm, share, seed)
         kept = {key: value for key, value in found.items() if isinstance(value, int | float)}
-        return {**kept, "classes": found.get("classes"), "pretraining_seconds": before, **about}
+        return {**kept, "per_class": found["per_class"], "pretraining_seconds": before, **about}
 
     def run(
         self,

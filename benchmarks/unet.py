@@ -196,7 +196,7 @@ def run(
         "steps": taken,
         "seconds": round(trained, 1),
         **{name: value for name, value in result.items() if isinstance(value, float)},
-        "classes": result.get("classes"),
+        "per_class": result["per_class"],
     }
 
 
