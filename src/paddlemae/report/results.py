@@ -159,8 +159,8 @@ def kind_of(row: Json) -> str:
 def compared_rows(runs: Sequence[Json]) -> Iterator[Json]:
     """Yield results of the same kind of several runs as one row, of each run's newest checkpoint that has them.
 
-    The rows of naming the commonest class come last; they have no start. The difference is the last run's to the first
-    one's; None where one of them lacks the result, or both hold the same one.
+    The rows of naming the commonest class come last; they have no start. The difference is that of the last run to the
+    first one; None where one of them lacks the result, or both hold the same one.
     """
     found: dict[tuple[str, str, str, str], list[float | None]] = {}
     cells: dict[tuple[str, str, str, str], dict[int, Json]] = {}
