@@ -24,6 +24,7 @@ OF_LAYERS = [
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("rendered_figures")
 def test_every_block_of_the_page_runs(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = "\n".join(BLOCKS)

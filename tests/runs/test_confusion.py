@@ -121,6 +121,7 @@ def test_votes_are_counted_of_neighbours_alone() -> None:
         assert classes[query] == votes.argmax() and shares[query] == pytest.approx(votes.max() / votes.sum())
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_a_page_of_many_classes_stays_small(tmp_path: Path) -> None:
     size = 3000
     labels = np.arange(size)

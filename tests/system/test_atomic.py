@@ -25,6 +25,8 @@ from paddlemae.system.atomic import (
 )
 from tests.fuzz.writes import check
 
+pytestmark = pytest.mark.usefixtures("rendered_figures")
+
 SEEDS = 400
 
 

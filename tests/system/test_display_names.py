@@ -25,6 +25,8 @@ from paddlemae.system.display_names import display_name, escape_lines, escape_ou
 from paddlemae.tasks.models.feature_file import read_file
 from tests.fuzz.names import check, check_pictures
 
+pytestmark = pytest.mark.usefixtures("rendered_figures")
+
 EVIL = "\x1b]0;pwn\x07\u202e"
 
 
@@ -106,7 +108,6 @@ def test_a_progress_bar_escapes_labels_and_printed_lines(monkeypatch) -> None:
     assert r"[bold]\x1b]0;pwn" in seen and r"note \x1b]0;pwn\x07\u202e" in seen
 
 
-@pytest.mark.usefixtures("rendered_figures")
 def test_what_reads_as_mathematics_is_drawn_as_written(tmp_path: Path) -> None:
     """As mathematics it ends in an error, after all training."""
     nothing = Confusion.of(np.arange(0), np.arange(0), 2)
@@ -149,7 +150,6 @@ def black(path: Path) -> int:
         return int((np.asarray(image.convert("L")) < 128).sum())
 
 
-@pytest.mark.usefixtures("rendered_figures")
 def test_letters_are_drawn_by_a_font_that_has_them(chinese_font: Path, tmp_path: Path) -> None:
     letters = fonts.choose_fonts(["中文", "é"])
     assert letters.families == [fonts.DEFAULT_FONT, "Test CJK"] and letters("中文é", None) == r"中\u6587é"
