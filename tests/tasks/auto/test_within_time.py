@@ -54,6 +54,7 @@ def test_evaluations_leave_less_time_for_steps(recipe, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(within_time, "FEWEST_PROBED", 0.0)
     monkeypatch.setattr(within_time, "PROBE_SHARE", 1e-4)
+    # in so short a time a busy machine takes no two steps, whose speed could be read
     monkeypatch.setattr(within_time, "read_speed", lambda *_: Speed(2, 0.01, 100.0))
     monkeypatch.setattr(within_time, "other_steps", choose)
     slow = within_time.with_training(recipe, steps=10**7)
